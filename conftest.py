@@ -1,0 +1,25 @@
+"""How pytest and nbval run the notebooks: small mode, no cell after a failed one."""
+
+import os
+
+import pytest
+
+# The kernels inherit these. `SMOKE_TEST=0 pytest ch04_cnn` runs a chapter in full mode.
+os.environ.setdefault("SMOKE_TEST", "1")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # two kernels share a GPU
+
+FAILED = pytest.StashKey[str]()
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> None:
+    """Remember the first cell of a notebook that failed."""
+    if item.path.suffix == ".ipynb" and call.excinfo is not None:
+        if not call.excinfo.errisinstance(pytest.skip.Exception):
+            item.parent.stash.setdefault(FAILED, item.name)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the cells after it: nbval would run on, with what is left of the kernel."""
+    failed = item.parent.stash.get(FAILED, None)
+    if failed is not None:
+        pytest.skip(f"{failed} of this notebook failed")
