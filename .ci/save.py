@@ -19,6 +19,7 @@ def save(path: Path) -> None:
         notebook,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     try:
