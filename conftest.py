@@ -23,3 +23,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     failed = item.parent.stash.get(FAILED, None)
     if failed is not None:
         pytest.skip(f"{failed} of this notebook failed")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the slowest notebooks; --durations lists single cells and tests."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            name = getattr(report, "nodeid", "").split("::")[0]
+            if name.endswith(".ipynb"):
+                seconds[name] = seconds.get(name, 0) + getattr(report, "duration", 0)
+    if seconds:
+        terminalreporter.section("slowest notebooks")
+        for name in sorted(seconds, key=seconds.get, reverse=True)[:12]:
+            terminalreporter.write_line(f"{seconds[name]:6.1f}s {name}")
