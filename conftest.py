@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-# The kernels inherit these. `SMOKE_TEST=0 pytest ch04_cnn` runs a chapter in full mode.
+# The kernels inherit these. In full mode, where a cell may take long:
+# SMOKE_TEST=0 pytest --nbval-cell-timeout=36000 --timeout=0 ch04_cnn
 os.environ.setdefault("SMOKE_TEST", "1")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # two kernels share a GPU
 
