@@ -739,6 +739,7 @@ def test_interrupt(make, server):
         while not (part.exists() and part.stat().st_size == HALF):
             assert time.monotonic() < limit and process.poll() is None
             time.sleep(0.02)
+        time.sleep(0.5)  # until it waits for the other half, even on a busy machine
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
