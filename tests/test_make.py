@@ -1,13 +1,17 @@
 """`make`: set-up happens once, a failing notebook is named and stops no other."""
 
+import base64
+import io
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from nbformat import v4, write
+from PIL import Image
 from rules import ROOT
 
 # A stand-in for Python whose `-m venv` makes a pip that fails while a file is there.
@@ -128,3 +132,8 @@ def test_save(copy: Path) -> None:
     assert make(*own, f"NB={good.relative_to(copy)}", cwd=copy).returncode == 0
     assert '"0\\n"' in good.read_text()  # SMOKE_TEST=0 was printed
     assert not list(good.parent.glob("*.partial"))
+    cells = nbformat.read(good, 4).cells
+    data = [o.data for c in cells for o in c.get("outputs", []) if "data" in o]
+    png = next(bundle["image/png"] for bundle in data if "image/png" in bundle)
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    assert image.mode == "P" and image.width > 100  # a palette, the size unchanged
