@@ -12,9 +12,13 @@ MODE := $(if $(filter-out 0,$(FULL)),full,small)
 OUT := build/$(MODE)
 # In the small mode no cell takes a minute; one that does hangs.
 LIMIT := $(if $(filter small,$(MODE)),--execution-timeout 120)
-ALL := $(sort $(wildcard ch[0-9][0-9]_*/[0-9]*.ipynb))
-NOTEBOOKS := $(sort $(wildcard $(CH)/[0-9]*.ipynb))
+SPHINX := $(PY) -m sphinx -q -j auto -c site
+# What takes long begins first, so that no core is idle at the end.
+SLOW := $(filter $(wildcard $(CH)/[0-9]*.ipynb),$(file < tests/slow.txt))
+NOTEBOOKS := $(strip $(SLOW) \
+  $(filter-out $(SLOW),$(sort $(wildcard $(CH)/[0-9]*.ipynb))))
 TOTAL := $(words $(NOTEBOOKS))
+JOBS ?= $(shell nproc 2>/dev/null | awk '{print $$1 < 2 ? 1 : 2}')
 
 # The subsets of data/ and the scripts beside the notebooks.
 INPUTS := $(if $(filter small,$(MODE)),$(wildcard data/*.* data/*_small))
@@ -24,14 +28,17 @@ export SMOKE_TEST := $(if $(filter small,$(MODE)),1,0)
 export TF_FORCE_GPU_ALLOW_GROWTH := true
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help run notebooks test lint lab data save setup clean
+.PHONY: help run notebooks site test mutants gpu-check lint lab data save setup clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run      run every notebook on small data, show them in build/index.html'
+	@echo 'make run      run every notebook on small data, show them in build/site/index.html'
 	@echo '              CH=ch04_cnn  one chapter     FULL=1  the full data and settings'
-	@echo '              -j2  two at a time           (what is up to date is not run again)'
+	@echo '              JOBS=4  at a time            (what is up to date is not run again)'
+	@echo 'make site     the same site over the saved outputs, without running anything'
 	@echo 'make test     test everything on small data     make lint   check the style'
+	@echo 'make mutants  plant mistakes in the notebooks: each must be noticed (CH=, JOBS=)'
+	@echo 'make gpu-check  one training step of each framework on the GPU'
 	@echo 'make lab      JupyterLab'
 	@echo 'make data     download the full data sets (ARGS=--list shows them)'
 	@echo 'make save     NB=path.ipynb  run it in full mode and save its outputs in place'
@@ -56,22 +63,28 @@ endif
 
 run: $(READY)
 	$(if $(NOTEBOOKS),,$(error CH=$(CH) is no chapter: there are $(wildcard ch[0-9]*)))
-	@$(MAKE) --no-print-directory -k notebooks; status=$$?; \
-	  $(PY) .ci/page.py $(OUT) $(ALL) && exit $$status
+	@$(MAKE) --no-print-directory -k $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS)) \
+	  notebooks; status=$$?; \
+	  $(SPHINX) -d $(OUT)/doctrees -D results=$(OUT) . build/site && \
+	  echo 'open build/site/index.html' && exit $$status
+
+# A broken link or reference fails it.
+site: $(READY)
+	@$(SPHINX) -W --keep-going -d build/doctrees . build/site
+	@echo 'open build/site/index.html'
 
 notebooks: $(NOTEBOOKS:%.ipynb=$(OUT)/%.ok)
+	@:
 
 # papermill keeps the outputs up to an error, so that a failed notebook can be read too.
 # Only success leaves the .ok behind, so what failed runs again.
 $(OUT)/%.ok: %.ipynb $(READY) $(INPUTS)
 	@mkdir -p $(@D)
-	@rm -f $@; name=$*; \
+	@rm -f $@ $(@:.ok=.ipynb); name=$*; \
 	at="[$$(echo $(NOTEBOOKS) | tr ' ' '\n' | grep -nx $< | cut -d: -f1)/$(TOTAL)]"; \
 	echo "$$at $$name ..."; start=$$(date +%s); \
 	$(PY) -m papermill $< $(OUT)/$$name.ipynb --cwd $(<D) --kernel python3 \
 	  --no-progress-bar --log-level ERROR $(LIMIT) 2> $(OUT)/$$name.log; status=$$?; \
-	[ ! -e $(OUT)/$$name.ipynb ] || $(PY) -m nbconvert --log-level ERROR --to html \
-	  $(OUT)/$$name.ipynb || status=$$?; \
 	seconds=$$(($$(date +%s) - start)); \
 	if [ $$status = 0 ]; then touch $@; echo "$$at $$name passed, $$seconds s"; \
 	else echo "$$at $$name FAILED, $$seconds s:" \
@@ -79,6 +92,12 @@ $(OUT)/%.ok: %.ipynb $(READY) $(INPUTS)
 
 test: $(READY)
 	$(PY) -m pytest
+
+mutants: $(READY)
+	$(PY) tests/mutants.py --jobs $(JOBS) '$(CH)'
+
+gpu-check: $(READY)
+	@$(PY) tests/gpu_check.py
 
 lint: $(READY)
 	$(PY) -m ruff check

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
 
 def test_make_alone_prints_what_there_is() -> None:
     printed = make().stdout
-    for target in ("run", "test", "lab", "data"):
+    for target in ("run", "site", "test", "mutants", "gpu-check", "lab"):
         assert f"make {target}" in printed
 
 
@@ -70,7 +71,14 @@ def test_wrong_python_is_named(tmp_path: Path) -> None:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small repository: two chapters, three notebooks, of which one fails."""
     root = tmp_path_factory.mktemp("repository")
-    shutil.copytree(ROOT / ".ci", root / ".ci")
+    for folder in (".ci", "site"):
+        shutil.copytree(ROOT / folder, root / folder)
+    (root / "tests").mkdir()
+    (root / "tests" / "slow.txt").write_text("ch02_neural_networks/01_other.ipynb\n")
+    readme = ["# The notebooks", "", "[The data](data/)", ""]
+    readme += ["| notebook | framework | shows | result |", "|---|---|---|---|"]
+    (root / "data").mkdir()
+    (root / "data" / "README.md").write_text("# Data\n")
     for file in ("Makefile", "requirements.txt", "constraints.txt"):
         shutil.copy(ROOT / file, root)
     for chapter, name, *sources in [
@@ -89,35 +97,56 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         notebook = v4.new_notebook(cells=cells + [v4.new_code_cell(s) for s in sources])
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
         write(notebook, root / chapter / f"{name}.ipynb")
+        link = f"[{chapter[3]}.{name[1]} Title]({chapter}/{name}.ipynb)"
+        readme.append(f"| {link} | NumPy | a plot | as drawn |")
+    (root / "README.md").write_text("\n".join(readme))
     return root
 
 
 def test_run(copy: Path) -> None:
     own = ["run", f"PYTHON={sys.executable}", "VENV="]
-    first = make("-j2", *own, cwd=copy)
+    first = make(*own, "JOBS=2", cwd=copy)
     assert first.returncode != 0
-    assert "[1/3] ch01_ml_overview/01_good passed" in first.stdout
-    assert "[2/3] ch01_ml_overview/02_bad FAILED" in first.stdout
+    assert "[1/3] ch02_neural_networks/01_other passed" in first.stdout  # slow: first
+    assert "[2/3] ch01_ml_overview/01_good passed" in first.stdout
+    assert "[3/3] ch01_ml_overview/02_bad FAILED" in first.stdout
     assert "ValueError: the <b> reason" in first.stdout
-    assert "[3/3] ch02_neural_networks/01_other passed" in first.stdout
-    page = (copy / "build/index.html").read_text()
-    for text in ("2 passed, 1 failed", "Title of 01_good", "the &lt;b&gt; reason"):
+    assert "warning" not in (first.stdout + first.stderr).lower()
+    site = copy / "build/site"
+    page = (site / "index.html").read_text()
+    for text in ("2 passed, 1 failed", "small mode", "the &lt;b&gt; reason"):
         assert text in page
-    for link in ("01_good.html", "01_good.png", "02_bad.html"):
-        assert f'"small/ch01_ml_overview/{link}"' in page
-        assert (copy / "build/small/ch01_ml_overview" / link).stat().st_size > 1000
-    assert ">1\n" in (copy / "build/small/ch01_ml_overview/01_good.html").read_text()
+    assert page.count("sd-card-img-top") == 3
+    good, bad = (
+        (site / f"ch01_ml_overview/{n}.html").read_text() for n in ("01_good", "02_bad")
+    )
+    assert re.search(r">passed</b>, \d+ s<", good) and "</span>1\n" in good
+    assert re.search(r">failed</b>, \d+ s, ValueError: the &lt;b&gt; reason<", bad)
+    assert "An Exception was encountered" not in bad  # papermill's own words
 
     again = make(*own, cwd=copy)  # only what failed runs again
     assert again.returncode != 0
     assert "02_bad" in again.stdout and "01_good" not in again.stdout
 
-    chapter = make(*own, "CH=ch02_neural_networks", cwd=copy)
-    assert chapter.returncode == 0 and "FAILED" not in chapter.stdout
     full = make(*own, "CH=ch02_neural_networks", "FULL=1", cwd=copy)
+    assert full.returncode == 0 and "FAILED" not in full.stdout
     assert "[1/1] ch02_neural_networks/01_other passed" in full.stdout
-    assert "full mode" in (copy / "build/index.html").read_text()
+    page = (site / "index.html").read_text()
+    assert "1 passed, 2 not run" in page and "full mode" in page
     assert make(*own, "CH=ch11", cwd=copy).returncode != 0
+
+
+def test_site_shows_saved_outputs_and_stops_at_a_broken_link(copy: Path) -> None:
+    own = ["site", f"PYTHON={sys.executable}", "VENV="]
+    assert make(*own, cwd=copy).returncode == 0
+    page = (copy / "build/site/index.html").read_text()
+    assert "pdl-state" not in page and "Title" in page
+    chapter = copy / "ch01_ml_overview/README.md"
+    before = chapter.read_text()
+    chapter.write_text(before + "\n[elsewhere](03_gone.ipynb)\n")
+    broken = make(*own, cwd=copy)
+    chapter.write_text(before)
+    assert broken.returncode != 0 and "03_gone.ipynb" in broken.stderr
 
 
 def test_save(copy: Path) -> None:
