@@ -1,8 +1,12 @@
 """How pytest and nbval run the notebooks: small mode, no cell after a failed one."""
 
 import os
+import time
+from pathlib import Path
+from queue import Empty
 
 import pytest
+from nbval.kernel import RunningKernel
 
 # The kernels inherit these. In full mode, where a cell may take long:
 # SMOKE_TEST=0 pytest --nbval-cell-timeout=36000 --timeout=0 ch04_cnn
@@ -10,6 +14,41 @@ os.environ.setdefault("SMOKE_TEST", "1")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # two kernels share a GPU
 
 FAILED = pytest.StashKey[str]()
+SLOW = Path(__file__).parent / "tests" / "slow.txt"
+get_message = RunningKernel.get_message
+
+
+def get_message_of_the_living(
+    self: RunningKernel, stream: str, timeout: float | None = None
+) -> dict:
+    """nbval's get_message, but a kernel that has died is not waited for.
+
+    Raises RuntimeError then, and queue.Empty after `timeout` seconds as ever.
+    """
+    end = time.monotonic() + (float("inf") if timeout is None else timeout)
+    while True:
+        alive = self.is_alive()  # asked first: its last words may be waiting
+        try:
+            return get_message(self, stream, min(1, max(0, end - time.monotonic())))
+        except Empty:
+            if not alive:
+                code = self.km.provisioner.process.returncode
+                raise RuntimeError(
+                    f"the kernel died in this cell (exit status {code}); -9 is what "
+                    "Linux does when the memory is full"
+                ) from None
+            if time.monotonic() >= end:
+                raise
+
+
+RunningKernel.get_message = get_message_of_the_living
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the notebooks that take longest first, so that no core idles at the end."""
+    names = SLOW.read_text().splitlines() if SLOW.exists() else []
+    places = {str(SLOW.parents[1] / name): place for place, name in enumerate(names)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> None:
