@@ -39,12 +39,12 @@ def driver() -> str:
     return "; ".join(line.replace(", ", ", driver ") for line in lines)
 
 
-def seconds(step: Callable[[], float]) -> float:
-    """Mean time of a step that ends by fetching its loss; the first ones warm up."""
+def milliseconds(step: Callable[[], float]) -> float:
+    """Mean time of a step, which ends by fetching its loss; the first ones warm up."""
     first = [step() for _ in range(3)][0]
     start = time.perf_counter()
     loss = [step() for _ in range(STEPS)][-1]
-    elapsed = (time.perf_counter() - start) / STEPS
+    elapsed = 1000 * (time.perf_counter() - start) / STEPS
     if not loss < first:
         raise RuntimeError(f"the loss did not fall: {first} at first, then {loss}")
     return elapsed
@@ -80,9 +80,9 @@ def pytorch() -> str:
         optimizer.step()
         return loss.item()
 
-    time_of_step = seconds(step)
+    ms = milliseconds(step)
     name, cudnn = torch.cuda.get_device_name(), torch.backends.cudnn.version()
-    return f"PyTorch {torch.__version__}: {name}, cuDNN {cudnn}, {time_of_step:.2e} s"
+    return f"PyTorch {torch.__version__}: {name}, cuDNN {cudnn}, {ms:.2f} ms"
 
 
 def tensorflow() -> str:
@@ -103,11 +103,11 @@ def tensorflow() -> str:
     model.compile(keras.optimizers.Adam(1e-4), entropy)
     x = tf.random.normal((BATCH, WIDTH))
     y = tf.random.uniform((BATCH,), maxval=10, dtype=tf.int32)
-    time_of_step = seconds(lambda: float(model.train_on_batch(x, y)))
+    ms = milliseconds(lambda: float(model.train_on_batch(x, y)))
     name = tf.config.experimental.get_device_details(devices[0]).get("device_name")
     cudnn = tf.sysconfig.get_build_info().get("cudnn_version")
     version = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
-    return f"{version}: {name}, built for cuDNN {cudnn}, {time_of_step:.2e} s"
+    return f"{version}: {name}, built for cuDNN {cudnn}, {ms:.2f} ms"
 
 
 def main() -> int:
@@ -115,9 +115,10 @@ def main() -> int:
     try:
         print(driver())
         for check in (pytorch, tensorflow):
-            print(f"{check()} a training step of {BATCH} in float32", flush=True)
+            print(f"{check()} for a training step of {BATCH} in float32", flush=True)
     except (RuntimeError, ImportError) as error:
-        print(str(error).strip().splitlines()[0], file=sys.stderr)
+        hint = ": install requirements.txt" * isinstance(error, ImportError)
+        print(str(error).strip().splitlines()[0] + hint, file=sys.stderr)
         return 1
     return 0
 
