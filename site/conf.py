@@ -74,11 +74,20 @@ def png(notebook: nbformat.NotebookNode) -> bytes | None:
     return None
 
 
+def executed(result: Path) -> nbformat.NotebookNode | None:
+    """The copy that was run; None if there is none, or a run was killed writing it."""
+    try:
+        return nbformat.read(result, as_version=4)
+    except (OSError, nbformat.reader.NotJSONError):
+        return None
+
+
 def state(source: Path, result: Path) -> tuple[str, str, str]:
     """What became of a notebook: "passed", "failed" or "not run", time and remark."""
     if not result.exists():
         return "not run", "", "these are its saved outputs"
-    run = nbformat.read(result, as_version=4)
+    if (run := executed(result)) is None:
+        return "failed", "", "it was cut off"
     seconds = f"{run.metadata.papermill.duration or 0:.0f} s"
     done = result.with_suffix(".ok")
     if done.exists():
@@ -102,12 +111,11 @@ class Site:
         self.shown: dict[str, nbformat.NotebookNode] = {}
         for path in sorted(ROOT.glob("ch[0-9][0-9]_*/[0-9]*.ipynb")):
             name = str(path.relative_to(ROOT))
-            shown = path
+            shown = None
             if self.results:
                 self.states[name] = state(path, self.results / name)
-                if self.states[name][0] != "not run":
-                    shown = self.results / name
-            self.shown[name] = nbformat.read(shown, as_version=4)
+                shown = executed(self.results / name)
+            self.shown[name] = shown or nbformat.read(path, as_version=4)
 
     def banner(self, name: str) -> str:
         """A notebook's state as text, empty over saved outputs."""
@@ -140,7 +148,7 @@ class Site:
         """A row of the README's tables as a card."""
         (title, name), (framework, shows, result) = link(row[0]), row[1:]
         lines = [f":::{{grid-item-card}} {title}", f":link: /{name[:-6]}"]
-        lines += [":link-type: doc", f":class-card: pdl-{framework.split(',')[0]}"]
+        lines += [":link-type: doc"]
         if name in self.shown and (figure := png(self.shown[name])):
             file = FIGURES / name.replace("/", "-").replace(".ipynb", ".png")
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -128,11 +128,15 @@ def test_run(copy: Path) -> None:
     assert again.returncode != 0
     assert "02_bad" in again.stdout and "01_good" not in again.stdout
 
+    # A run that was killed leaves half a file. It breaks no site.
+    (copy / "build/full/ch01_ml_overview").mkdir(parents=True)
+    (copy / "build/full/ch01_ml_overview/02_bad.ipynb").write_text('{"cells": [')
     full = make(*own, "CH=ch02_neural_networks", "FULL=1", cwd=copy)
     assert full.returncode == 0 and "FAILED" not in full.stdout
     assert "[1/1] ch02_neural_networks/01_other passed" in full.stdout
     page = (site / "index.html").read_text()
-    assert "1 passed, 2 not run" in page and "full mode" in page
+    assert "1 passed, 1 failed, 1 not run" in page and "full mode" in page
+    assert "it was cut off" in page
     assert make(*own, "CH=ch11", cwd=copy).returncode != 0
 
 
