@@ -57,6 +57,7 @@ html_context = {"default_mode": "auto"}  # light or dark as the browser prefers
 if REPOSITORY:
     html_theme_options |= {
         "repository_url": REPOSITORY,
+        "repository_branch": "main",
         "use_repository_button": True,
         "launch_buttons": {
             "colab_url": "https://colab.research.google.com",
