@@ -5,8 +5,7 @@
     python data/download.py --list                 # what there is, where it goes
 
 No notebook needs this: each fetches what it uses. This does it ahead of time, from
-mirrors where the original server is slow, to where Keras, torchvision and the notebooks
-look for it (full_datasets.toml). A file gets its name once it is whole and right.
+mirrors, to where they look for it. A file gets its name once it is whole and right.
 
 Exit status: 0 all is there, 1 something is missing, 2 wrong usage, 130 interrupted.
 """
@@ -38,6 +37,7 @@ HOMES = {
     "TORCH_HOME": "$XDG_CACHE_HOME/torch",
     "PDL_CACHE": "~/.cache/python-deep-learning",
 }
+DAMAGE = zipfile.BadZipFile, tarfile.TarError, zlib.error, wave.Error, EOFError
 pooch.get_logger().setLevel("ERROR")
 
 
@@ -52,7 +52,7 @@ class File:
     home: str = "PDL_CACHE"  # the variable that moves it elsewhere
     sha256: str = ""  # or how it begins
     check: Callable[[Path], str | None] | None = None  # instead: what is wrong, or None
-    folder: Path | None = None  # an archive is unpacked, too
+    folder: Path | None = None  # an archive is unpacked, too, in PDL_CACHE
     referer: str = ""
 
     def complaint(self, path: Path) -> str | None:
@@ -75,9 +75,8 @@ def war_and_peace_complaint(path: Path) -> str | None:
     """What is wrong with the book's text; None if it is whole."""
     text = path.read_text(encoding="utf-8", errors="replace")
     mark = r"\*\*\* ?{} OF TH\w+ PROJECT GUTENBERG EBOOK WAR AND PEACE"
-    book = re.search(
-        f"{mark.format('START')}(.*){mark.format('END')}", text, re.S | re.I
-    )
+    pattern = f"{mark.format('START')}(.*){mark.format('END')}"
+    book = re.search(pattern, text, re.S | re.I)
     if not book or "\ufffd" in text:
         return "lacks Project Gutenberg's START and END markers in UTF-8"
     whole = 3_000_000 < len(book[1]) < 3_500_000
@@ -90,13 +89,11 @@ def spoken_digits_complaint(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:  # reading also compares each CRC-32
             for name in archive.namelist():
-                if name.startswith("/") or ".." in name.split("/"):
-                    return f"was refused: it would unpack to {name}"
                 if name.endswith(".wav"):
                     with wave.open(io.BytesIO(archive.read(name))) as recording:
                         rates.append(recording.getframerate())
-    except (zipfile.BadZipFile, zlib.error, wave.Error, EOFError, RuntimeError) as e:
-        return f"is damaged ({e})"
+    except (*DAMAGE, RuntimeError, ValueError) as error:  # also encrypted, odd names
+        return f"is damaged ({error})"
     right = rates == [8000] * 3000
     return None if right else f"has {len(rates):,} WAV files at {set(rates)} Hz"
 
@@ -111,22 +108,18 @@ def table() -> list[File]:
     """Every file that the notebooks use in full mode."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     homes = {
-        variable: Path(
-            os.environ.get(variable, default.replace("$XDG_CACHE_HOME", cache))
-        ).expanduser()
-        for variable, default in HOMES.items()
+        name: Path(os.environ.get(name, place.replace("$XDG_CACHE_HOME", cache)))
+        for name, place in HOMES.items()
     }
-    listed = Path(__file__).with_name("full_datasets.toml").read_text()
-    files = []
-    for entry in tomllib.loads(listed)["file"]:
-        entry["path"] = homes[entry["home"]] / entry["path"]
+    listed = tomllib.loads(Path(__file__).with_name("full_datasets.toml").read_text())
+    for entry in listed["file"]:
+        entry["path"] = homes[entry["home"]].expanduser() / entry["path"]
         if "folder" in entry:
-            entry["folder"] = homes["PDL_CACHE"] / entry["folder"]
-        files.append(File(check=CHECKS.get(entry["name"]), **entry))
-    return files
+            entry["folder"] = homes["PDL_CACHE"].expanduser() / entry["folder"]
+    return [File(check=CHECKS.get(entry["name"]), **entry) for entry in listed["file"]]
 
 
-def reason(error: Exception) -> str:
+def reason(error: requests.RequestException) -> str:
     """Why a mirror did not give the file."""
     if isinstance(error, requests.HTTPError):
         return f"answered {error.response.status_code} {error.response.reason}"
@@ -134,31 +127,24 @@ def reason(error: Exception) -> str:
         return f"sent nothing for {TIMEOUT} s"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "broke off"
-    is_network = isinstance(error, requests.RequestException)
-    return "cannot be reached" if is_network else str(error)
+    return f"cannot be reached ({type(error).__name__})"
 
 
 def download(file: File) -> None:
     """Fetch it from the first mirror that gives it. Raises ValueError, OSError."""
-
-    def transfer(url: str, output: str, _: object) -> None:
-        """For pooch: what raises here does not get the file's name."""
-        headers = {"Referer": file.referer} if file.referer else {}
-        get = pooch.HTTPDownloader(
-            sys.stderr.isatty(), timeout=TIMEOUT, headers=headers
-        )
-        get(url, output, None)
-        if wrong := file.complaint(Path(output)):
-            raise ValueError(f"sent a file that {wrong}")
-
+    headers = {"Referer": file.referer} if file.referer else {}
+    get = pooch.HTTPDownloader(sys.stderr.isatty(), timeout=TIMEOUT, headers=headers)
     reasons = []
     for url in file.urls:
-        try:
-            place = file.path.name, file.path.parent
-            pooch.retrieve(url, None, *place, downloader=transfer)
-            return
-        except (requests.RequestException, ValueError) as error:
-            reasons.append(f"{urlsplit(url).netloc} {reason(error)}")
+        with tempfile.TemporaryDirectory(dir=file.path.parent) as aside:
+            try:
+                new = pooch.retrieve(url, None, file.path.name, aside, downloader=get)
+                if not (wrong := file.complaint(Path(new))):
+                    Path(new).replace(file.path)
+                    return
+                reasons.append(f"{urlsplit(url).netloc} sent a file that {wrong}")
+            except requests.RequestException as error:
+                reasons.append(f"{urlsplit(url).netloc} {reason(error)}")
     raise ValueError(
         f"{'; '.join(reasons)}. Check the network and the proxy, then run this again, "
         f"or put the file here yourself: {file.path}"
@@ -170,35 +156,43 @@ def unpack(archive: Path, folder: Path) -> None:
 
     It is extracted aside and renamed at the end. Raises ValueError, OSError.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        new = Path(aside, "new", folder.name)
         try:
             if zipfile.is_zipfile(archive):
-                shutil.unpack_archive(archive, aside, "zip")
-            else:  # the filter refuses members that lead elsewhere
-                shutil.unpack_archive(archive, aside, "gztar", filter="data")
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+                shutil.unpack_archive(archive, new.parent, "zip")
+            else:  # pooch.Untar lacks the filter, which refuses what leads elsewhere
+                shutil.unpack_archive(archive, new.parent, "gztar", filter="data")
+        except DAMAGE as error:
             raise ValueError(f"{archive} was refused ({error})") from None
-        if not (Path(aside) / folder.name).is_dir():
+        if not new.is_dir():
             raise ValueError(f"{archive} has no folder {folder.name}")
-        (Path(aside) / folder.name).replace(folder)
+        if folder.exists():  # of an archive that was missing or wrong
+            folder.replace(Path(aside, "old"))
+        new.replace(folder)
 
 
 def fetch(file: File) -> str:
     """Make the file present; return what was done. Raises ValueError, OSError."""
     if (before := file.state()) == "present":
         return before
-    if before != "packed":
-        if before == "wrong":  # pooch would keep it
-            file.path.unlink()
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(file.path.parent).free < 3 * file.size:
-            raise OSError("there is too little space")
-        download(file)
-    if file.folder:
+    folder, home = file.path.parent, file.home
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if before != "packed":
+            need = file.size * (3 if file.folder else 1)  # the archive, what it holds
+            if shutil.disk_usage(folder).free < need:
+                raise OSError("there is too little space")
+            download(file)
+        if not file.folder:
+            return f"downloaded to {file.path}"
+        folder, home = file.folder.parent, "PDL_CACHE"
+        folder.mkdir(parents=True, exist_ok=True)
         unpack(file.path, file.folder)
         return f"unpacked to {file.folder}"
-    return f"downloaded to {file.path}"
+    except OSError as error:
+        move = f"free some space, or set {home} to another folder than {folder}"
+        raise OSError(f"{error} ({move})") from None
 
 
 def main(argv: Sequence[str] | None = None, files: list[File] | None = None) -> int:
@@ -215,7 +209,7 @@ def main(argv: Sequence[str] | None = None, files: list[File] | None = None) -> 
             names = ", ".join(named)
             print(f"{name}: no such file.{guess} There are: {names}", file=sys.stderr)
             return 2
-    failed = 0
+    failed = False
     try:
         for file in [named[name] for name in arguments.names or named]:
             try:
@@ -225,16 +219,12 @@ def main(argv: Sequence[str] | None = None, files: list[File] | None = None) -> 
                 else:
                     print(f"{file.name}: {fetch(file)}", flush=True)
             except (ValueError, OSError) as error:
-                failed += 1
-                why = " ".join(str(error).split())
-                if isinstance(error, OSError):
-                    why += f" (free some space, or set {file.home} to another folder"
-                    why += f" than {file.path.parent})"
-                print(f"{file.name}: {why}", file=sys.stderr)
+                failed = True
+                print(f"{file.name}: {' '.join(str(error).split())}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted: run this again", file=sys.stderr)
         return 130
-    return 1 if failed else 0
+    return int(failed)
 
 
 if __name__ == "__main__":

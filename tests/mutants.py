@@ -56,13 +56,16 @@ def verdict(report: Path) -> tuple[str, str]:
             continue
         text = re.sub(r"\x1b\[[0-9;]*m|#x1B\[[0-9;]*m", "", failure.text or "")
         raised = re.findall(r"^(\w*(?:Error|Exception|Interrupt)\b.*)", text, re.M)
+        first = re.search(r"^Input:\n(.*)", text, re.M)  # of the cell's lines
+        cell = f"{case.get('name')} ({first[1][:40].strip() if first else '?'})"
         if "Cell outputs differ" in text:
-            return "red", f"{case.get('name')}: its output changed"
-        why = raised[-1] if raised else (text.strip().splitlines() or ["?"])[-1]
+            return "red", f"{cell}: its output changed"
+        said = re.findall(r"^Cell \d+: (.*)", text, re.M) or text.strip().splitlines()
+        why = raised[-1] if raised else said[0] if said else "?"
         if where := re.findall(r"^-+> \d+ +(.*)", text, re.M):  # of IPython's traceback
             why = f"{why.rstrip(': ')}: {where[0]}"
         asserted = why.startswith("AssertionError")
-        return ("red" if asserted else "trivial"), f"{case.get('name')}: {why[:160]}"
+        return ("red" if asserted else "trivial"), f"{cell}: {why[:160]}"
     return "green", "no check noticed"
 
 
@@ -79,9 +82,9 @@ def run(mutant: Mutant, root: Path = ROOT) -> tuple[str, str]:
         if (root / "data").exists():
             (Path(folder) / "data").symlink_to(root / "data")
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:xdist"]
-        command += ["-c", ROOT / "pyproject.toml", "-o", "addopts=", "--rootdir", ROOT]
-        command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
+        # The options of pyproject.toml hold, as in `make test`.
+        command = [sys.executable, "-m", "pytest", "-p", "conftest", "--rootdir", ROOT]
+        command += ["-c", ROOT / "pyproject.toml", "--numprocesses=0"]
         command += [f"--junitxml={report}", copy]
         environment = os.environ | {"SMOKE_TEST": "1"}
         result = subprocess.run(

@@ -2,7 +2,7 @@
 
 import ast
 from collections import Counter
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import mutants
 import pytest
@@ -12,30 +12,40 @@ NAME = "ch01_ml_overview/01_halving.ipynb"
 MUTANTS = mutants.read_list()
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A repository with a notebook whose last cell checks half of what it computes."""
-    cells = ["half, third = 4 / 2, 6 / 3", "assert half == 2, 'a half'"]
-    (tmp_path / NAME).parent.mkdir()
-    notebook = v4.new_notebook(cells=[v4.new_code_cell(source) for source in cells])
-    write(notebook, tmp_path / NAME)
-    return tmp_path
+CELLS = [
+    "half, third, fourth = 4 / 2, 6 / 3, 8 / 4",
+    "assert half == 2, 'a half'",
+    "print(fourth)",  # its output is compared, and nothing looks at `third`
+]
+CASES = {  # old and new text, the state and what is said of it
+    "red": ("4 / 2", "4 / 3", "red", "Cell 1 (assert half == 2, 'a half'): AssertionE"),
+    "output": ("8 / 4", "8 / 2", "red", "Cell 2 (print(fourth)): its output changed"),
+    "green": ("6 / 3", "6 / 2", "green", "no check noticed"),
+    "trivial": ("4 / 2", "four / 2", "trivial", "NameError: name 'four'"),
+    "gone": ("5 / 2", "5 / 3", "gone", "occurs 0 times"),
+    "more": ("half", "halve", "gone", "occurs 3 times"),
+}
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "state", "why"),
-    [
-        ("4 / 2", "4 / 3", "red", "Cell 1: AssertionError: a half"),
-        ("6 / 3", "6 / 2", "green", "no check noticed"),
-        ("4 / 2", "four / 2", "trivial", "Cell 0: NameError: name 'four'"),
-        ("5 / 2", "5 / 3", "gone", "occurs 0 times"),
-        ("half", "halve", "gone", "occurs 3 times"),
-    ],
-    ids=["red", "green", "trivial", "gone", "more"],
-)
-def test_verdict(root: Path, old: str, new: str, state: str, why: str) -> None:
-    found, reason = mutants.run({"notebook": NAME, "old": old, "new": new}, root)
-    assert found == state and why in reason
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """What the tool finds in each case, two at a time, in a notebook of three cells."""
+    root = tmp_path_factory.mktemp("repository")
+    cells = [v4.new_code_cell(source) for source in CELLS]
+    cells[2].metadata["tags"] = ["nbval-check-output"]
+    cells[2].execution_count = 3  # without it nbval refuses to compare
+    cells[2].outputs = [v4.new_output("stream", name="stdout", text="2.0\n")]
+    (root / NAME).parent.mkdir()
+    write(v4.new_notebook(cells=cells), root / NAME)
+    planted = [{"notebook": NAME, "old": c[0], "new": c[1]} for c in CASES.values()]
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CASES, pool.map(lambda m: mutants.run(m, root), planted)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verdict(verdicts: dict[str, tuple[str, str]], name: str) -> None:
+    state, why = verdicts[name]
+    assert state == CASES[name][2] and CASES[name][3] in why
 
 
 def test_exit_status(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
