@@ -1,0 +1,61 @@
+"""Long training runs survive being killed: run, kill, go on."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def definitions(notebook: str, last: str) -> str:
+    """Set-up, settings and all cells that define something, up to function `last`."""
+    cells = json.loads((ROOT / notebook).read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    kept = sources[:2]
+    for source in sources[2:]:
+        names = [getattr(node, "name", None) for node in ast.parse(source).body]
+        if any(names):
+            kept.append(source)
+        if last in names:
+            return "\n\n".join(kept)
+    raise ValueError(f"{notebook} defines no {last}")
+
+
+def test_breakout_goes_on_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    script = tmp_path / "run.py"
+    lines = definitions("ch09_drl_games/01_dqn_breakout.ipynb", "train")
+    script.write_text(
+        f"{lines}\n\ntrain(Agent(), Path({str(path)!r}), num_steps)\n", encoding="utf-8"
+    )
+    environment = os.environ | {"SMOKE_TEST": "1", "MPLBACKEND": "Agg"}
+    command = [sys.executable, str(script)]
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not path.exists() and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    with np.load(path, allow_pickle=False) as file:
+        first = dict(file)
+    assert 0 < first["step"] < 2400, "it was killed too late to show anything"
+
+    again = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert again.returncode == 0, again.stderr
+    with np.load(path, allow_pickle=False) as file:
+        second = dict(file)
+    assert second["step"] == 2400
+    np.testing.assert_array_equal(second["measures"][:, 0], [800, 1600, 2400])
+    k = len(first["measures"])
+    np.testing.assert_array_equal(second["measures"][:k], first["measures"])
+    assert (np.diff(second["scores"][:, 0]) >= 0).all()
+    assert f"step {int(first['step'])}:" not in again.stdout, "it began once more"
+    assert not list(tmp_path.glob("*.partial"))
