@@ -1,7 +1,7 @@
 """Write connect_four_network.npz: what notebook 9.5 trained in its full mode.
 
-    jupyter execute ch09_drl_games/05_alphazero.ipynb
-    python data/make/connect_four_network.py
+jupyter execute ch09_drl_games/05_alphazero.ipynb
+python data/make/connect_four_network.py
 """
 
 import os
