@@ -15,7 +15,7 @@ SUMS = dict(
     reversed(line.split("  ", 1))
     for line in (DATA / "SHA256SUMS").read_text().splitlines()
 )
-SUFFIXES = {".npz", ".png", ".jpg", ".wav", ".txt"}
+SUFFIXES = {".npz", ".png", ".jpg", ".wav", ".txt", ".cfg", ".weights"}
 FILES = sorted(
     path.relative_to(DATA).as_posix()
     for path in DATA.rglob("*")

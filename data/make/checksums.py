@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common import DATA, replacing
 
-SUFFIXES = {".npz", ".png", ".jpg", ".wav", ".txt"}
+SUFFIXES = {".npz", ".png", ".jpg", ".wav", ".txt", ".cfg", ".weights"}
 
 
 def shipped_files() -> list[Path]:
