@@ -79,6 +79,8 @@ def run(mutant: Mutant, root: Path = ROOT) -> tuple[str, str]:
         copy = Path(folder) / mutant["notebook"]
         copy.parent.mkdir()
         nbformat.write(notebook, copy)
+        for program in (root / mutant["notebook"]).parent.glob("*.py"):
+            (copy.parent / program.name).symlink_to(program)  # 10.8 runs train.py
         if (root / "data").exists():
             (Path(folder) / "data").symlink_to(root / "data")
         report = Path(folder) / "report.xml"
