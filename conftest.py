@@ -12,8 +12,9 @@ from nbval.kernel import RunningKernel
 # SMOKE_TEST=0 pytest --nbval-cell-timeout=36000 --timeout=0 ch04_cnn
 os.environ.setdefault("SMOKE_TEST", "1")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # two kernels share a GPU
-# Each worker's kernel has its share of the cores: OpenMP's threads wait for each other at
-# every operation, and where two kernels want all cores this costs several times the work.
+# Each worker's kernel has its share of the cores. OpenMP's threads wait for each other
+# at every operation; two kernels that want all cores cost each other several times the
+# work.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
