@@ -14,10 +14,11 @@ os.environ.setdefault("SMOKE_TEST", "1")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # two kernels share a GPU
 # Each worker's kernel has its share of the cores. OpenMP's threads wait for each other
 # at every operation; two kernels that want all cores cost each other several times the
-# work.
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
+# work. (Only in workers: they inherit what the process that starts them sets.)
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    WORKERS = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    SHARE = max(1, (os.cpu_count() or 1) // WORKERS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(SHARE))
 
 FAILED = pytest.StashKey[str]()
 SLOW = Path(__file__).parent / "tests" / "slow.txt"
